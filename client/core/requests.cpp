@@ -67,6 +67,8 @@ Result<ipc::Packet> receive_within(const ipc::Fd& socket, const std::string& pat
   for (;;) {
     ipc::Packet packet;
     auto received = ipc::receive_packet(socket, packet);
+    if (!received && received.error().code() == Code::invalid)
+      return ipc::not_a_musterd(path, received.error().message());
     if (!received) return received.error();
     if (*received == ipc::Received::packet) return packet;
     if (*received == ipc::Received::closed) return ending(path);
@@ -107,8 +109,7 @@ Result<Greeted> greet(const std::string& path, const std::string& name, SteadyTi
   if (auto refused = refusal(*frame)) return *refused;
   if (packet->lost_fds) return ipc::descriptors_lost();
   const auto* body = frame->body_as_Welcome();
-  if (!body || packet->fds.size() != 3)
-    return Error(Code::invalid, fmt::format("what listens at {} is not a musterd", path));
+  if (!body || packet->fds.size() != 3) return ipc::not_a_musterd(path, "it does not greet");
   if (body->protocol() != ipc::protocol_version)
     return Error(Code::invalid,
                  fmt::format("the daemon at {} (version {}) speaks protocol {}, this process protocol {}", path,
@@ -148,7 +149,7 @@ Result<void> open_rings(const ipc::Fd& socket, const std::string& path) {
   const auto* answer = wire::GetFrame(packet->bytes.data());
   if (answer->body_as_Ok()) return {};
   if (auto refused = refusal(*answer)) return *refused;
-  return Error(Code::failed, "the daemon's answer to Mapped makes no sense");
+  return ipc::not_a_musterd(path, "its answer to Mapped makes no sense");
 }
 
 std::uint32_t milliseconds_of(std::chrono::nanoseconds timeout) {

@@ -381,9 +381,12 @@ Result<Group> Group::subgroup(std::span<const int> ranks) {
   });
   if (number == 0) return closed(*seat_);
   const auto child = fmt::format("{}/{}[{}]{}", seat_->name, epoch, members, number);
-  return detail::join(
-      seat_->connection, child, static_cast<int>(own - ranks.begin()),
-      {static_cast<int>(ranks.size()), seat_->on_loss, seat_->open, seat_->history_bytes, seat_->timeout});
+  auto joined =
+      detail::join(seat_->connection, child, static_cast<int>(own - ranks.begin()),
+                   {static_cast<int>(ranks.size()), seat_->on_loss, seat_->open, seat_->history_bytes, seat_->timeout});
+  if (!joined)
+    seat_->connection->locked([&](Protocol& protocol) { protocol.works.subgroup_failed(seat_->id, members, number); });
+  return joined;
 }
 
 Result<void> Group::reform(OpOptions options) {

@@ -74,7 +74,7 @@ ANSWERS = {
     "an older daemon": (frame("Failure", 1, **REFUSAL), 0, "Invalid", "this daemon protocol 0"),
     "a newer daemon": (frame("Welcome", 1, protocol=PROTOCOL + 1, version="9"), 3, "Invalid", NEWER),
     "a daemon that is full": (frame("Goodbye", 0, **TOO_MANY), 0, "QuotaExceeded", "7 clients are connected"),
-    "no daemon": (b"HTTP/1.1 400 Bad Request", 0, "Invalid", "not a frame of this protocol"),
+    "no daemon": (b"HTTP/1.1 400 Bad Request", 0, "Invalid", "is not a musterd: a packet is not a frame"),
     "a Welcome without rings": (frame("Welcome", 1, protocol=PROTOCOL, version="1"), 0, "Invalid", "is not a musterd"),
     "another answer": (frame("Ok", 1), 0, "Invalid", "is not a musterd"),
 }

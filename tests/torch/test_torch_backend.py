@@ -17,7 +17,7 @@ import worlds
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from daemon import ranks
+from daemon import Daemon, ranks
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 UNCHANGED = """
@@ -166,16 +166,69 @@ def test_a_rank_that_lives_can_be_left_out(shared_daemon):
     assert told == [(2.0, 2), None, (2.0, 2)]
 
 
-def disagree_about_who_is_left_out(rank, count):
-    seat = muster.torch.seat(dist.new_group(timeout=datetime.timedelta(seconds=0.5)))
-    found = worlds.caught(seat.shrink, [2] if rank == 0 else [0]) if rank < 2 else None
+def disagree_about_who_is_left_out(rank, count, flags):
+    seat = muster.torch.seat(dist.new_group())
+    found = []
+    if rank < 2:
+        seat.set_timeout(datetime.timedelta(seconds=0.5))
+        found += [worlds.caught(seat.shrink, [2] if rank == 0 else [0])[:2]]
+        if rank == 0:  # it comes once more than the other one
+            found += [worlds.caught(seat.shrink, [2], flags)[:2]]
     dist.barrier()
+    if rank < 2:
+        seat.set_timeout(datetime.timedelta(seconds=30))
+        smaller = seat.shrink([2], flags)
+        tensor = torch.full((1,), float(rank + 1))
+        smaller.allreduce([tensor]).wait()
+        found.append(tensor.item())
+        smaller.shutdown()
     return found
 
 
-def test_ranks_that_leave_out_others_are_told(shared_daemon):
-    (code, missing, _), other, _ = worlds.run(shared_daemon, disagree_about_who_is_left_out, 3)
-    assert (code, missing, other[0]) == ("Timeout", [1], "Timeout")
+@pytest.mark.parametrize("flags", [dist.distributed_c10d.SHRINK_DEFAULT, dist.distributed_c10d.SHRINK_ABORT])
+def test_ranks_that_did_not_agree_may_try_again(shared_daemon, flags):
+    first, second, _ = worlds.run(shared_daemon, disagree_about_who_is_left_out, 3, flags)
+    assert first == [("Timeout", [1]), ("Timeout", [1]), 3.0]
+    assert second == [("Timeout", [2]), 3.0]
+
+
+def wait_for_one_that_aborts(rank, count):
+    seat = muster.torch.seat(dist.new_group())
+    for first in range(2):
+        if rank == first:
+            seat.set_timeout(datetime.timedelta(seconds=0.2))
+            assert worlds.caught(seat.shrink, [2])[0] == "Timeout"
+        dist.barrier()
+    if rank == 0:
+        seat.set_timeout(datetime.timedelta(seconds=30))
+        return worlds.caught(seat.shrink, [2])
+    return seat.abort()
+
+
+def test_a_rank_that_aborts_is_missed_by_the_smaller_group(shared_daemon):
+    (code, missing, told), _, _ = worlds.run(shared_daemon, wait_for_one_that_aborts, 3)
+    assert (code, missing) == ("PeerLost", [1])
+    assert "call it again on all of these" in told
+
+
+def outlive_the_daemon_in_between(rank, count, daemon_pid):
+    if rank == 0:
+        seat = muster.torch.seat()
+        seat.set_timeout(datetime.timedelta(seconds=0.2))
+        assert worlds.caught(seat.shrink, [2])[0] == "Timeout"
+        seat.set_timeout(datetime.timedelta(seconds=30))
+    dist.barrier()
+    if rank == 0:
+        os.kill(daemon_pid, signal.SIGKILL)
+    return worlds.outlive_the_daemon()
+
+
+def test_a_group_with_an_incomplete_smaller_one_ends_when_its_daemon_has_died():
+    daemon = Daemon("--memory", "256MiB")
+    try:
+        assert worlds.run(daemon, outlive_the_daemon_in_between, 3, daemon.pid) == ["DaemonUnavailable"] * 3
+    finally:
+        daemon.kill()
 
 
 def reduce_along_a_mesh(rank, count):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import datetime
+import signal
+import threading
 import time
 
 import muster.torch
@@ -51,6 +54,7 @@ def test_a_recv_that_names_its_source_keeps_its_deadline(shared_daemon):
 
 def wait_in_another_order(rank, count):
     if rank == 1:
+        dist.barrier()
         for value in range(4):
             dist.send(torch.full((1,), float(value)), 0)
         dist.barrier()
@@ -58,6 +62,7 @@ def wait_in_another_order(rank, count):
     got = [torch.full((1,), -1.0) for _ in range(4)]
     works = [muster.torch.seat().recv_anysource([tensor], 0) for tensor in got]
     del works[1]  # it takes nothing then
+    dist.barrier()
     for work in reversed(works):
         work.wait()
     dist.recv(got[1], 1)
@@ -208,3 +213,80 @@ def receive_beside_one_that_times_out(rank, ranks):
 
 def test_a_recv_behind_one_that_times_out_gets_what_comes_first(shared_daemon):
     assert worlds.run(shared_daemon, receive_beside_one_that_times_out, 2)[0] == (1.0, 2.0)
+
+
+class Recv:
+    """What a seat's recv returns. Something has come, and whoever asks for it first is held up."""
+
+    def __init__(self):
+        self.is_asked, self.goes_on, self.is_over = threading.Event(), threading.Event(), False
+
+    def done(self):
+        if self.is_over:
+            self.is_asked.set()
+            assert self.goes_on.wait(worlds.PATIENCE_S)
+        return self.is_over
+
+    def exception(self):
+        return None
+
+    def result(self):
+        return "what was sent"
+
+
+class Seat:
+    world_size, rank, live = 2, 0, (0, 1)
+
+    def recv(self, source, tag, timeout):
+        self.given = Recv()
+        return self.given
+
+
+@pytest.mark.parametrize("ask", ["from_one", "from_any"])
+def test_what_comes_at_the_deadline_is_not_lost(ask):
+    seat = Seat()
+    inbox = _inbox.Inbox(seat)
+    inbox.heads(0)
+    call = inbox.from_one(1, 0, 60) if ask == "from_one" else inbox.from_any(0, 60)
+    seat.given.is_over = True
+    thread = threading.Thread(target=call.done)
+    thread.start()
+    assert seat.given.is_asked.wait(worlds.PATIENCE_S)
+    call.deadline = 0
+    with pytest.raises(muster.Timeout):
+        call.result()
+    seat.given.goes_on.set()
+    thread.join()
+    assert inbox.from_one(1, 0, 60).result() == "what was sent"
+    with pytest.raises(muster.Timeout):
+        call.result()
+
+
+class Raised(Exception):
+    pass
+
+
+def raise_it(_number, _frame):
+    raise Raised
+
+
+def ask_until_the_timer_raises(call):
+    signal.setitimer(signal.ITIMER_REAL, 20e-6)
+    while not call.done():
+        pass
+
+
+@pytest.mark.parametrize("ask", ["from_one", "from_any"])
+def test_a_handler_may_raise_whenever_the_inbox_is_asked(ask):
+    inbox = _inbox.Inbox(Seat())
+    inbox.heads(0)
+    call = inbox.from_one(1, 0, 60) if ask == "from_one" else inbox.from_any(0, 60)
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        for _ in range(500):
+            with pytest.raises(Raised):
+                ask_until_the_timer_raises(call)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with concurrent.futures.ThreadPoolExecutor() as another:
+        assert another.submit(inbox._lock.acquire, blocking=False).result()

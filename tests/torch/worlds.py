@@ -107,6 +107,21 @@ def caught(call, *arguments, **options):
     return found.value.code, found.value.ranks, str(found.value)
 
 
+def outlive_the_daemon():
+    """Works until the daemon has ended, and returns the code of that error. The group is another then, of Gloo."""
+
+    def work_until_it_has_ended():
+        while True:
+            dist.all_reduce(torch.ones(1))
+
+    code, _, _ = caught(work_until_it_has_ended)
+    dist.destroy_process_group()
+    # What follows in run() needs a group that works.
+    with tempfile.TemporaryDirectory() as folder:
+        join(0, 1, f"file://{folder}/store", "gloo")
+    return code
+
+
 def wait_until(holds):
     """For what nothing tells of."""
     deadline = time.monotonic() + PATIENCE_S

@@ -114,6 +114,8 @@ Result<Reply> Inquiry::ask(flatbuffers::FlatBufferBuilder& builder, wire::Body t
     if (!await_answer(until)) return no_answer();
     ipc::Packet packet;
     const auto received = ipc::receive_packet(fd_, packet);
+    if (!received && received.error().code() == Code::invalid)
+      return ipc::not_a_musterd(path_, received.error().message());
     if (!received) return received.error();
     if (*received == ipc::Received::closed)
       return Error(Code::daemon_unavailable, fmt::format("the daemon on {} ended", path_), start_hint(""));

@@ -74,6 +74,11 @@ std::uint32_t Works::next_subgroup(ipc::SeatId seat, const std::string& ranks) {
   return state && !state->left ? ++state->subgroups[ranks] : 0;
 }
 
+void Works::subgroup_failed(ipc::SeatId seat, const std::string& ranks, std::uint32_t number) {
+  auto* state = find(seat);
+  if (state && state->subgroups[ranks] == number) --state->subgroups[ranks];
+}
+
 // ---- ops ----
 
 Works::Taken Works::start(const std::shared_ptr<WorkState>& work, bool matched_by_order, std::uint32_t in_flight_max) {

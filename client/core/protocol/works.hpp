@@ -60,6 +60,8 @@ class Works {
   [[nodiscard]] const SeatState& seat(ipc::SeatId seat) const;
   /// Returns 1 for the first subgroup of these ranks, 2 for the second, and so on. 0 if this process has left the seat.
   [[nodiscard]] std::uint32_t next_subgroup(ipc::SeatId seat, const std::string& ranks);
+  /// This process got no seat in that subgroup. It asks for the same one next: the others may have theirs.
+  void subgroup_failed(ipc::SeatId seat, const std::string& ranks, std::uint32_t number);
 
   // ---- ops ----
   enum class Place : std::uint8_t {

@@ -5,7 +5,7 @@
 
 namespace muster::ipc {
 
-/// Whoever formats calls this one, and it needs all the others.
+/// All that formats calls this one, and it needs all the others.
 extern std::string (*const vformat)(fmt::string_view, fmt::format_args);
 std::string (*const vformat)(fmt::string_view, fmt::format_args) = &fmt::vformat;
 

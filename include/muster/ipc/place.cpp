@@ -97,6 +97,11 @@ Result<void> check_listener(const Fd& connected, const std::string& socket_path)
                "if that daemon is meant, say so: export MUSTER_SOCKET=" + socket_path);
 }
 
+Error not_a_musterd(const std::string& socket_path, const std::string& why) {
+  return {Code::invalid, fmt::format("what listens at {} is not a musterd: {}", socket_path, why),
+          "give the socket of a daemon of this version, by MUSTER_SOCKET for instance"};
+}
+
 bool is_served(const std::string& socket_path) {
   const auto address = unix_address(socket_path);
   if (!address) return false;

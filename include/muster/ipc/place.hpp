@@ -29,6 +29,9 @@ namespace muster::ipc {
 /// Denied if a process of another user than root listens at the default place of this user.
 [[nodiscard]] Result<void> check_listener(const Fd& connected, const std::string& socket_path);
 
+/// The error for a listener that does not answer as a daemon would.
+[[nodiscard]] Error not_a_musterd(const std::string& socket_path, const std::string& why);
+
 /// Whether a process accepts connections there, busy or not.
 [[nodiscard]] bool is_served(const std::string& socket_path);
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch._C import _distributed_c10d as c10d
 from torch.distributed import distributed_c10d as c10d_in_python
 
 from muster._group import Group
-from muster.errors import Error
+from muster.errors import Error, PeerLost, Timeout
 from muster.torch._calls import Calls
 from muster.torch._errors import of_torch
 from muster.torch._seat_base import NAME
@@ -36,6 +38,8 @@ class MusterBackend(Calls, c10d.Backend):
             self._take_seat(store, rank, world_size, timeout)
         else:
             self._sit_down(group, timeout)
+        #: Seats in smaller groups for which some rank has not come yet. shrink() may be called again.
+        self._incomplete: dict[tuple[int, ...], Group] = {}
 
     def getBackendName(self) -> str:
         return NAME
@@ -66,12 +70,14 @@ class MusterBackend(Calls, c10d.Backend):
     def shrink(self, ranks_to_exclude: Sequence[int], shrink_flags: int = 0, options: Any = None) -> MusterBackend:
         """Takes a seat in a group of all ranks but some, lost ones for instance, and waits until all have taken theirs.
 
-        Each of the others calls it. Their order stays. It needs no store, and nothing of the ranks that are left out.
+        Each of the others calls it, and all may do so again after an error. Their order stays. It needs no store, and
+        nothing of the ranks that are left out.
 
         Args:
             ranks_to_exclude: ranks of this group, not this one.
             shrink_flags: 1 (torch's ``SHRINK_ABORT``) gives this seat up at once, as ``abort()`` does: nothing waits
-                for ops of this group that are on their way.
+                for ops of this group that are on their way. After a Timeout only the same ranks can be left out then,
+                after another error none.
             options: with the timeout of the new group; without it that is this one's.
 
         Raises:
@@ -79,19 +85,58 @@ class MusterBackend(Calls, c10d.Backend):
             PeerLost: one of them was lost meanwhile.
         """
         timeout = self.options._timeout if options is None else options._timeout
-        ranks = [rank for rank in range(self.size()) if rank not in ranks_to_exclude]
+        until = time.monotonic() + self._limit_s(None, timeout)
+        ranks = tuple(rank for rank in range(self.size()) if rank not in ranks_to_exclude)
         try:
-            group = self.muster_group.subgroup(ranks)
+            if ranks not in self._incomplete:
+                self._incomplete[ranks] = self.muster_group.subgroup(ranks)
             if shrink_flags:
-                self.abort()
-            try:
-                group.barrier(timeout=self._limit_s(None, timeout)).result()
-            except BaseException:
-                group.leave()
-                raise
+                super().abort()
+            _meet(self._incomplete[ranks], ranks, until)
         except Error as error:
+            if not isinstance(error, Timeout):
+                self._leave_incomplete()
             raise of_torch(error) from None
+        except BaseException:  # a handler of signals has raised it
+            self._leave_incomplete()
+            raise
+        group = self._incomplete.pop(ranks)
+        self._leave_incomplete()
         return MusterBackend(None, group.rank, len(ranks), timeout, group)
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        finally:
+            self._leave_incomplete()
+
+    def abort(self) -> None:
+        super().abort()
+        self._leave_incomplete()
+
+    def _leave_incomplete(self) -> None:
+        while self._incomplete:
+            with contextlib.suppress(Error):  # the daemon has ended, for instance
+                self._incomplete.popitem()[1].leave()
+
+
+def _meet(group: Group, ranks: Sequence[int], until: float) -> None:
+    """Waits until these ranks have come, which are 0, 1, 2 ... in the group.
+
+    Earlier calls of others may have failed, which this one hears of, and then tries again.
+    """
+    while True:
+        try:
+            group.barrier(timeout=max(until - time.monotonic(), 0.001)).result()
+        except (Timeout, PeerLost) as error:
+            if isinstance(error, Timeout) and time.monotonic() < until:
+                continue
+            message = f"the smaller group, where ranks {list(ranks)} are 0 to {len(ranks) - 1}, is not complete"
+            missing = [ranks[rank] for rank in error.ranks]
+            told = type(error)(f"{message}: {error.message}", ranks=missing)
+            raise of_torch(told, "call it again on all of these, or with others left out") from None
+        else:
+            return
 
 
 def _mended(create: Any) -> Any:

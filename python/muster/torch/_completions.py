@@ -93,15 +93,18 @@ class _Completer:
                 has_one = self._has_idle()
         elif not self._has_threads:  # a second one does no harm
             has_one = self._has_threads = self._start()
-        if not has_one:
-            raise QuotaExceeded(
-                f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
-                "wait for fewer futures in callbacks, or use async ops without them",
-            )
+        if has_one:
+            return
+        if not self._has_threads:
+            raise QuotaExceeded("the system has no thread that completes futures", "wait for the work itself")
+        raise QuotaExceeded(
+            f"{self._order.running} callbacks of futures wait, and the system or Muster has no thread for more",
+            "wait for fewer futures in callbacks, or use async ops without them",
+        )
 
     def wait_for(self, queue: Hashable, wait_s: float) -> None:
         """Waits until the works of a queue whose ops are over are completed. Does not wait in a callback."""
-        if not self._has_threads or getattr(self.here, "entry", None) is not None:
+        if not self._has_threads or self._is_ending or getattr(self.here, "entry", None) is not None:
             return
         question = _Question(queue)
         self._asked.put(question)
@@ -203,7 +206,7 @@ class _Completer:
                     self._answer()
                 if not self.here.watches:
                     continue
-                if self._is_over():
+                if self._has_ended():
                     self.wake()  # the next thread ends, too
                     return None
                 self._sleep()
@@ -235,7 +238,7 @@ class _Completer:
     def _candidates(self) -> list[Entry]:
         with self._lock:
             if self._is_ending:
-                self._order.clear(keep=lambda entry: entry.parent is not None)
+                self._order.clear(keep=lambda entry: entry.parent is not None and entry.parent.is_running)
             may_begin_any = self._order.running < _THREADS_MAX // 2
             return self._order.candidates(time.monotonic() - _PATIENCE_S, only_children=not may_begin_any)
 
@@ -255,7 +258,7 @@ class _Completer:
             )
         return True
 
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         with self._lock:
             return self._is_ending and not self._order and self._order.running == 0
 
@@ -302,7 +305,7 @@ def watch(work: Any, op: Any, queue: Hashable = None) -> bool:
     Returns False if the interpreter ends, so that no thread will.
 
     Raises:
-        QuotaExceeded: it is called by a callback, and too many of them wait.
+        QuotaExceeded: it is called by a callback, and too many of them wait; or the system has no thread.
     """
     return _completer.watch(work, op, queue)
 

@@ -39,12 +39,16 @@ _NOT_UNDER_TORCH = "; where threads make order unsure, match calls by key="
 _WORDS = {"Timeout": "Timed out waiting", "PeerLost": "Connection closed by peer"}
 
 
-def of_torch(error: BaseException) -> BaseException:
-    """Returns an error of Muster as one that is an error of torch, too; any other error as it is."""
+def of_torch(error: BaseException, hint: str | None = None) -> BaseException:
+    """Returns an error of Muster as one that is an error of torch, too; any other error as it is.
+
+    ``hint``: what to do, where that is not what it is in general.
+    """
     if not isinstance(error, Error) or isinstance(error, DistBackendError):
         return error
     words = _WORDS.get(error.code)
-    hint = _HINTS.get(error.code, error.hint).replace(_NOT_UNDER_TORCH, "")
+    if hint is None:
+        hint = _HINTS.get(error.code, error.hint).replace(_NOT_UNDER_TORCH, "")
     return _made(error.code, f"{_BY}{words}: {error.message}" if words else error.message, hint, error.ranks)
 
 

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import muster
@@ -26,6 +27,23 @@ _SLICE_S = 0.05
 _OPEN_MAX = 512
 
 
+class _Outcome:
+    """What a call ends with. The first wins, and there is no lock that a thread could hold up."""
+
+    def __init__(self) -> None:
+        self._kept: dict[None, Any] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def set(self, value: Any) -> bool:
+        """Returns whether this is the outcome."""
+        return self._kept.setdefault(None, value) is value
+
+    def get(self) -> Any:
+        return self._kept.get(None)
+
+
 class _Line:
     """What one rank sends with one tag: recvs that are open, and the calls that wait for them, both in order."""
 
@@ -36,15 +54,20 @@ class _Line:
     def serve(self, asks: Expected | None = None) -> None:
         """Gives what has come to the calls that wait for it. Calls that are late leave, but for the one that asks."""
         now = time.monotonic()
-        self.calls = collections.deque(call for call in self.calls if call is asks or now < call.deadline)
+        self.calls = collections.deque(
+            call for call in self.calls if call is asks or now < call.deadline or call.outcome.get() is not None
+        )
         while self.calls:
             call, work = self.calls[0], self.works[0]
             if not work.done():
                 break
-            if self.calls and self.calls[0] is call and self.works[0] is work:  # done() may call others, who ask again
-                call.work = work
-                self.calls.popleft()
-                self.works.popleft()
+            if not self.calls or self.calls[0] is not call or self.works[0] is not work:
+                continue  # done() has called others, who asked again
+            is_taken = call.outcome.set(work)
+            if self.calls and self.calls[0] is call:  # no function is called from here, and so no handler of signals
+                del self.calls[0]
+                if is_taken:  # otherwise it has said that it is late, and the next call gets this
+                    del self.works[0]
 
     def head(self) -> Work | None:
         """The first recv that is for no call yet."""
@@ -98,7 +121,8 @@ class Inbox:
 
     def serve_any(self, asks: Arrival) -> None:
         """Gives what has come to calls from any source, in their order. Those that are late leave."""
-        with self._lock:
+
+        def serve() -> None:
             line = self._arrivals.get(asks.tag, collections.deque())
             while line:
                 ref, call = line[0], line[0]()
@@ -111,6 +135,8 @@ class Inbox:
                     line.remove(ref)
             if not line and self._arrivals.get(asks.tag) is line:
                 del self._arrivals[asks.tag]
+
+        self._if_free(serve)
 
     def heads(self, tag: int) -> dict[int, Work]:
         """The next recv of each other rank, made if need be."""
@@ -127,24 +153,40 @@ class Inbox:
                 )
             return {source: self._add(source, tag) if work is None else work for source, work in found.items()}
 
-    def take(self, source: int, tag: int, work: Work) -> bool:
-        """Takes a recv out. Returns False if another call has it."""
+    def take(self, source: int, tag: int, work: Work, call: Arrival | None = None) -> bool:
+        """Takes a recv out, for a call if that is not over. Returns False if it is, or another call has the recv."""
         with self._lock:
             line = self._line(source, tag)
             if line is None or line.head() is not work:
+                return False
+            if call is not None and not call.outcome.set((source, work)):
                 return False
             del line.works[len(line.calls)]
             return True
 
     def serve(self, call: Expected) -> None:
-        """Gives a call its recv if that is over, or makes it late if its time has passed."""
-        with self._lock:
+        """Gives a call its recv if that is over. One that is late leaves."""
+
+        def serve() -> None:
             line = self._lines.get((call.source, call.tag))
             if line is None or call not in line.calls:
                 return
             line.serve(call)
-            if call in line.calls and time.monotonic() >= call.deadline:
+            if call in line.calls and call.is_late():
                 line.calls.remove(call)
+
+        self._if_free(serve)
+
+    def _if_free(self, serve: Callable[[], None]) -> None:
+        """Calls it with the lock, or not at all if another thread has that: a callback may hold it up for long."""
+        held: list[bool] = []
+        try:
+            held.extend(map(self._lock.acquire, (False,)))  # one step: no handler of signals can raise within it
+            if held[0]:
+                serve()
+        finally:
+            if held and held[0]:
+                self._lock.release()
 
     def waits(self, call: Expected) -> Work | None:
         """The recv that a call waits for; None if it waits no longer."""
@@ -181,14 +223,19 @@ class Expected:
         self.source = source
         self.tag = tag
         self.deadline = time.monotonic() + timeout_s
-        self.work: Work | None = None  # once it is over
+        self.outcome = _Outcome()  # its recv, or None if it is late
         self._inbox = inbox
         self._limit_s = timeout_s
 
+    def is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
     def done(self) -> bool:
-        if self.work is None:
+        if not self.outcome:
             self._inbox.serve(self)
-        return self.work is not None or self._inbox.waits(self) is None
+        if not self.outcome and self.is_late():
+            self.outcome.set(None)
+        return bool(self.outcome)
 
     def wait(self, timeout: float | None = None) -> bool:
         until = math.inf if timeout is None else time.monotonic() + timeout
@@ -202,11 +249,12 @@ class Expected:
 
     def result(self, timeout: float | None = None) -> Any:
         is_over = self.wait(timeout)
-        if self.work is None or not is_over:
+        work = self.outcome.get()
+        if work is None or not is_over:
             raise Timeout(
                 f"recv from rank {self.source} got nothing within {self._limit_s:g} s", "let it send", [self.source]
             )
-        return self.work.result()
+        return work.result()
 
 
 class Arrival:
@@ -217,30 +265,32 @@ class Arrival:
     """
 
     def __init__(self, inbox: Inbox, tag: int, timeout_s: float) -> None:
-        self.source: int | None = None
         self.tag = tag
         self._inbox = inbox
         self._limit_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._taken: Work | None = None
-        self._error: Error | None = None
+        self.deadline = time.monotonic() + timeout_s
+        self.outcome = _Outcome()  # its source and recv, or an Error, or None if it is late
 
     def is_late(self) -> bool:
-        return time.monotonic() >= self._deadline
+        return time.monotonic() >= self.deadline
+
+    @property
+    def source(self) -> int | None:
+        outcome = self.outcome.get()
+        return outcome[0] if isinstance(outcome, tuple) else None
 
     def done(self) -> bool:
-        if not self._is_over():
+        if not self.outcome:
             self._inbox.serve_any(self)
-        return self._is_over() or self.is_late()
-
-    def _is_over(self) -> bool:
-        return self._taken is not None or self._error is not None
+        if not self.outcome and self.is_late():
+            self.outcome.set(None)
+        return bool(self.outcome)
 
     def wait(self, timeout: float | None = None) -> bool:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while not self.done():
-            left = min(deadline, self._deadline) - time.monotonic()
-            if left <= 0 and deadline < self._deadline:
+            left = min(deadline, self.deadline) - time.monotonic()
+            if left <= 0 and deadline < self.deadline:
                 return False
             try:
                 heads = list(self._inbox.heads(self.tag).values())
@@ -252,11 +302,12 @@ class Arrival:
 
     def result(self, timeout: float | None = None) -> Any:
         self.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        if self._taken is None:
+        outcome = self.outcome.get()
+        if outcome is None:
             raise Timeout(f"recv from any rank got nothing within {self._limit_s:g} s", "let a rank send")
-        return self._taken.result()
+        if isinstance(outcome, Error):
+            raise outcome
+        return outcome[1].result()
 
     def look(self) -> bool:
         """Takes the first recv that is over: got something, or was failed by its sender. One from a rank that is lost
@@ -264,7 +315,7 @@ class Arrival:
         try:
             heads = self._inbox.heads(self.tag)
         except Error as error:  # this rank has left the group, for instance
-            self._error = error
+            self.outcome.set(error)
             return True
         for source, work in heads.items():
             if work.done() and isinstance(work.exception(), Timeout):
@@ -275,8 +326,7 @@ class Arrival:
         if not good and len(over) == len(heads):
             good = list(over)
         for source in good:
-            if self._is_over():  # done() has called others, who asked for this
+            if self.outcome:  # it is late, or done() has called others, who asked for this
                 break
-            if self._inbox.take(source, self.tag, over[source]):
-                self.source, self._taken = source, over[source]
-        return self._is_over()
+            self._inbox.take(source, self.tag, over[source], self)
+        return bool(self.outcome)

@@ -50,9 +50,9 @@ def meet(store: Any, rank: int, world_size: int, timeout_s: float) -> Group:
 class _Meeting:
     """The keys in torch's store by which the ranks of a group meet.
 
-    A store may be used again, after ``destroy_process_group()`` or an error: each rank counts its visits. A rank that
-    gives up a visit writes so for all, also for those that come later. So all meet again once each has given up, or
-    heard of it, as often as the others.
+    A store may be used again, after ``destroy_process_group()`` or an error: each rank counts its visits, and those of
+    equal number meet. A rank that gives up a visit writes so for the others, who fail at that visit, also if they come
+    later. So a rank that is late has to come as often as the others did.
     """
 
     def __init__(self, store: Any, rank: int, world_size: int, timeout_s: float) -> None:

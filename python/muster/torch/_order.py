@@ -33,6 +33,11 @@ class Entry:
     def key(self) -> tuple[int, Hashable]:
         return id(self.parent), self.queue
 
+    @property
+    def is_running(self) -> bool:
+        """For one that was begun: whether its callback goes on, or that of an entry which its callback has brought."""
+        return self.work is not None or bool(self.children_running)
+
     def is_stalled(self, since: float) -> bool:
         """Whether its callback waits for no op, and for nothing that goes on, and did nothing since then."""
         is_still = self.in_ops == 0 and self.children_waiting == 0 and self.changed <= since

@@ -170,7 +170,7 @@ def gpus_of(tensors: Sequence[Tensor]) -> list[torch.device]:
 
 
 def _copy(target: Tensor, value: Tensor) -> None:
-    """Copies. Whoever uses a tensor on a GPU by a stream that is not known here comes before, or after."""
+    """Copies. Work on a GPU by streams that are not known here is over before, and sees the copy if it comes after."""
     gpus = gpus_of([target])
     for gpu in gpus:
         torch.cuda.synchronize(gpu)

@@ -167,7 +167,7 @@ class MusterWork(dist.Work):  # type: ignore[misc]
         ``exception()`` and the group's ``errored()`` have the error itself.
 
         Raises:
-            QuotaExceeded: a callback of a future calls this, and too many of them wait.
+            QuotaExceeded: a callback of a future calls this, and too many of them wait; or the system has no thread.
         """
         with self._lock:
             if self._is_taking:  # a handler of signals has interrupted this, and other threads wait for it

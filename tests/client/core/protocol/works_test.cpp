@@ -100,6 +100,16 @@ TEST_CASE_METHOD(Fixture, "subgroups of the same ranks are told apart") {
   CHECK(works.next_subgroup({7}, "1") == 1);
 }
 
+TEST_CASE_METHOD(Fixture, "a subgroup that could not be joined is the next one again") {
+  CHECK(works.next_subgroup({7}, "0,1") == 1);
+  works.subgroup_failed({7}, "0,1", 1);
+  CHECK(works.next_subgroup({7}, "0,1") == 1);
+  CHECK(works.next_subgroup({7}, "0,1") == 2);
+  works.subgroup_failed({7}, "0,1", 1);  // another thread has the second one
+  CHECK(works.next_subgroup({7}, "0,1") == 3);
+  works.subgroup_failed({8}, "0,1", 1);  // no such seat
+}
+
 TEST_CASE_METHOD(Fixture, "after a reform the order of calls begins anew, in an epoch that never goes back") {
   static_cast<void>(started());
   works.group_changed(change(7, 5, {1}));
