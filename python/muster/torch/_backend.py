@@ -88,11 +88,12 @@ class MusterBackend(Calls, c10d.Backend):
         until = time.monotonic() + self._limit_s(None, timeout)
         ranks = tuple(rank for rank in range(self.size()) if rank not in ranks_to_exclude)
         try:
-            if ranks not in self._incomplete:
-                self._incomplete[ranks] = self.muster_group.subgroup(ranks)
+            group = self._incomplete.get(ranks)
+            if group is None:
+                group = self._incomplete[ranks] = self.muster_group.subgroup(ranks)
             if shrink_flags:
                 super().abort()
-            _meet(self._incomplete[ranks], ranks, until)
+            _meet(group, ranks, until)
         except Error as error:
             if not isinstance(error, Timeout):
                 self._leave_incomplete()
@@ -100,7 +101,7 @@ class MusterBackend(Calls, c10d.Backend):
         except BaseException:  # a handler of signals has raised it
             self._leave_incomplete()
             raise
-        group = self._incomplete.pop(ranks)
+        self._incomplete.pop(ranks, None)  # not there if a handler of signals has given it up
         self._leave_incomplete()
         return MusterBackend(None, group.rank, len(ranks), timeout, group)
 
